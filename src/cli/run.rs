@@ -151,31 +151,24 @@ pub fn execute(
         }
         _ => e,
     })?;
-    let page = match &ended {
-        Ended::Ran(run, _) => report(plan, run),
-        Ended::AlreadyFinished => None,
-    };
+    if let Ended::Ran(run, _) = &ended {
+        report(plan, run);
+    }
     match ended {
         _ if quiet => Ok(()),
         Ended::AlreadyFinished => {
             terminal::print_line(&format!("the run {} is finished; --fresh removes it and starts again", dir.display()))
         }
         Ended::Ran(run, closing) => {
-            terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))?;
-            page.map_or(Ok(()), |page| terminal::print_line(&format!("report: {}", page.display())))
+            terminal::print_lines(closing.lines(&run, terminal::known_width().unwrap_or(usize::MAX)))
         }
     }
 }
 
-/// Writes the page of a finished run and returns its path. The run is complete without it, so a failure is a warning.
-fn report(plan: &Plan<dyn Operator>, run: &Run) -> Option<PathBuf> {
-    let path = runner::report_path(run);
-    match runner::write_report(plan, run, &path) {
-        Ok(_) => Some(path),
-        Err(e) => {
-            let again = quoted(&run.dir().to_string_lossy());
-            tracing::warn!("the report was not written: {e}; `reflux report {again}` writes it");
-            None
-        }
+/// Writes the page of a finished run. The run is complete without it, so a failure is a warning.
+fn report(plan: &Plan<dyn Operator>, run: &Run) {
+    if let Err(e) = runner::write_report(plan, run, &runner::report_path(run)) {
+        let again = quoted(&run.dir().to_string_lossy());
+        tracing::warn!("the report was not written: {e}; `reflux report {again}` writes it");
     }
 }

@@ -7,11 +7,12 @@ use crate::dataflow::Operator;
 use crate::error::Result;
 use crate::pipeline::Plan;
 use crate::report::page::{Snapshot, write_page};
+use crate::report::summary::closing::REPORT;
 use crate::store::Run;
 
 /// Where the page of a run is written by default.
 pub fn report_path(run: &Run) -> PathBuf {
-    run.dir().join("report.html")
+    run.dir().join(REPORT)
 }
 
 /// Writes the page of what a run has committed. Returns its size in bytes.

@@ -6,9 +6,12 @@ use super::run_summary::Summary;
 use crate::data::{counted, one_line, quoted};
 use crate::store::{Run, RunState};
 
+/// The page of a run, in its directory.
+pub(crate) const REPORT: &str = "report.html";
+
 impl Summary {
     /// Returns the table of the loop, what engines and trainings did, where the models are, what was left
-    /// out, and where the run is. `references` describes the reference model of each training. The table is
+    /// out, and where the run and its report are. `references` describes the reference model of each training. The table is
     /// at most `room` columns wide.
     pub fn closing(&self, run: &Run, references: &[String], room: usize) -> Vec<String> {
         let (place, json) = (run.dir().display().to_string(), self.json());
@@ -50,6 +53,9 @@ impl Summary {
             (RunState::Finished, Some(seconds)) => format!("done in {seconds:.1} s: {place}"),
             (RunState::Finished, None) => format!("done: {place}"),
         });
+        if run.dir().join(REPORT).is_file() {
+            lines.push(format!("report: {place}/{REPORT}"));
+        }
         lines
     }
 }

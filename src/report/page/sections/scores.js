@@ -1,5 +1,5 @@
 reflux.section("scores", (data) => {
-  const { el, num, table, closed } = reflux;
+  const { el, num, note, table, closed } = reflux;
   const { figure, byIteration } = reflux.charts;
 
   function histogram(d) {
@@ -22,11 +22,10 @@ reflux.section("scores", (data) => {
       });
     }
     return figure(title, label, {
-      height: Math.min(520, 90 + 8 * shown.length),
+      height: Math.min(380, 90 + 6 * shown.length),
       x: { label: null, nice: true }, y: { label: "iteration", reverse: true, tickFormat: "d" },
-      opacity: { type: "sqrt" },
       marks: [
-        Plot.rect(bars, { x1: "x1", x2: "x2", y1: (b) => b.iteration - 0.5, y2: (b) => b.iteration + 0.5, fill: "var(--accent)", fillOpacity: "share", title: tip }),
+        Plot.rect(bars, { x1: "x1", x2: "x2", y1: (b) => b.iteration - 0.5, y2: (b) => b.iteration + 0.5, fill: "var(--accent)", fillOpacity: (b) => 0.12 + 0.88 * Math.sqrt(b.share), title: tip }),
         Plot.line(means, { x: "mean", y: "iteration", stroke: "var(--bad)", strokeWidth: 1.5 }),
       ],
     });
@@ -48,6 +47,7 @@ reflux.section("scores", (data) => {
   const drawn = data.distributions.filter((d) => !["chosen_length", "rejected_length"].includes(d.name));
   const rows = data.distributions.flatMap((d) => d.iterations.map((i) => ({ ...i, step: d.step, title: d.title })));
   return [
+    note("Bars are shares of an iteration's rows; with many iterations, each is a line of shades. A dashed or red line is the mean."),
     el("div", { class: "charts" }, means, drawn.map(histogram)),
     closed("Figures of the distributions", table("Distributions", [
       { title: "step", value: (r) => r.step }, { title: "quantity", value: (r) => r.title }, { title: "iteration", value: (r) => r.iteration, number: true },

@@ -10,7 +10,7 @@ use arrow::compute::filter_record_batch;
 use serde_json::{Map, Value, json};
 
 use related::{Related, pair_id, pair_ids};
-use sample::{Sampled, sample};
+use sample::{SampledPrompts, sample};
 
 use crate::data::Columns;
 use crate::error::Result;
@@ -64,7 +64,7 @@ fn read_prompts(
     step: &str,
     iteration: u32,
     files: &[FileEntry],
-    sampled: &Sampled,
+    sampled: &SampledPrompts,
     related: &Related,
 ) -> Result<Vec<Value>> {
     let mut prompts = BTreeMap::<String, Value>::new();

@@ -9,12 +9,12 @@ use crate::report::page::source::Source;
 use crate::store::FileEntry;
 
 /// Positions of files, with the ids of the prompts that are shown of each.
-pub(super) type Sampled = Vec<(usize, BTreeSet<String>)>;
+pub(super) type SampledPrompts = Vec<(usize, BTreeSet<String>)>;
 
 /// Chooses at most `most` prompts. The choice depends on the places of rows only.
-pub(super) fn sample(source: &Source<'_>, files: &[FileEntry], most: usize) -> Result<Sampled> {
+pub(super) fn sample(source: &Source<'_>, files: &[FileEntry], most: usize) -> Result<SampledPrompts> {
     let chosen: Vec<usize> = spread(most, files.len()).collect();
-    let (mut sampled, mut open) = (Sampled::new(), most);
+    let (mut sampled, mut open) = (SampledPrompts::new(), most);
     for (nth, &file) in chosen.iter().enumerate() {
         let here = open.div_ceil(chosen.len() - nth);
         let (mut ids, mut seen) = (Vec::new(), BTreeSet::new());
