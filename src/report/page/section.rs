@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::source::Source;
+use super::source::PageSource;
 use crate::error::Result;
 
 /// A part of the page.
@@ -14,7 +14,7 @@ pub(super) struct Section {
     /// The script that draws it, which calls `reflux.section(NAME, draw)`.
     pub script: &'static str,
     /// Reads its figures from a run.
-    pub read: fn(&Source<'_>) -> Result<Content>,
+    pub read: fn(&PageSource<'_>) -> Result<Content>,
 }
 
 /// What a section shows.

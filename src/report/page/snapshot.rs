@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::sections;
-use super::source::Source;
+use super::source::PageSource;
 use super::step_facts::{StepFacts, step_facts};
 use crate::data::visible;
 use crate::dataflow::Operator;
@@ -42,7 +42,7 @@ impl Snapshot {
     /// # Errors
     /// A committed file cannot be read.
     pub fn of(plan: &Plan<dyn Operator>, run: &Run, summary: &Summary) -> Result<Self> {
-        let source = Source { plan, run, summary: summary.json() };
+        let source = PageSource { plan, run, summary: summary.json() };
         let mut read = Map::new();
         for section in sections::ALL {
             read.insert(section.name.to_owned(), (section.read)(&source)?.into_value());

@@ -11,14 +11,14 @@ use crate::pipeline::Plan;
 use crate::store::{FileEntry, Run};
 
 /// The run that a page shows.
-pub(super) struct Source<'a> {
+pub(super) struct PageSource<'a> {
     pub plan: &'a Plan<dyn Operator>,
     pub run: &'a Run,
     /// As in `summary.json`; computed from what is committed if the run has not finished.
     pub summary: &'a Value,
 }
 
-impl<'a> Source<'a> {
+impl<'a> PageSource<'a> {
     /// A list of the summary.
     pub fn listed(&self, key: &str) -> &'a [Value] {
         self.summary[key].as_array().map_or(&[], Vec::as_slice)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::source::Source;
+use super::source::PageSource;
 use crate::pipeline::Placement;
 
 /// A step of the plan.
@@ -57,7 +57,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// Returns the steps of a plan in its order.
-pub(super) fn step_facts(source: &Source<'_>) -> Vec<StepFacts> {
+pub(super) fn step_facts(source: &PageSource<'_>) -> Vec<StepFacts> {
     let mut counts = counts(source);
     let facts = source.plan.steps.iter().map(|step| StepFacts {
         name: step.name.clone(),
@@ -84,7 +84,7 @@ pub(super) fn step_facts(source: &Source<'_>) -> Vec<StepFacts> {
 }
 
 /// Counts rows by the manifest, and times by the summary.
-fn counts(source: &Source<'_>) -> BTreeMap<String, BTreeMap<u32, StepCount>> {
+fn counts(source: &PageSource<'_>) -> BTreeMap<String, BTreeMap<u32, StepCount>> {
     let mut all = BTreeMap::<String, BTreeMap<u32, StepCount>>::new();
     for file in source.run.entries() {
         let count = all.entry(file.step).or_default().entry(file.iteration).or_default();

@@ -11,12 +11,12 @@ use crate::eval::drift::LEAST_GROWTH;
 use crate::report::evaluate::Drift;
 use crate::report::page::limits::{RESAMPLED, RESAMPLES};
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 
 pub(super) static EVALUATION: Section =
     Section { name: "evaluation", title: "Evaluation", script: include_str!("evaluation.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let measures = measures(source)?;
     let scored = source.steps_with("scores");
     let small = |step: &&str| source.run.files(step).iter().map(|f| f.rows).sum::<u64>() <= RESAMPLED;
@@ -39,7 +39,7 @@ fn read(source: &Source<'_>) -> Result<Content> {
 }
 
 /// Every row of the `measure` steps.
-fn measures(source: &Source<'_>) -> Result<Vec<Value>> {
+fn measures(source: &PageSource<'_>) -> Result<Vec<Value>> {
     let mut all = Vec::new();
     for step in source.steps_with("measures") {
         for batch in source.run.batches(step, None) {

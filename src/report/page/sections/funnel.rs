@@ -4,12 +4,12 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 
 pub(super) static FUNNEL: Section =
     Section { name: "funnel", title: "Funnel", script: include_str!("funnel.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     if source.run.entries().is_empty() {
         return Ok(Content::Absent("Nothing is committed yet."));
     }

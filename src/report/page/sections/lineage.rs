@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::report::page::limits::{FILE, INPUTS, cut};
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 
 pub(super) static LINEAGE: Section =
     Section { name: "lineage", title: "Lineage", script: include_str!("lineage.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let run = source.run;
     let inputs = run.inputs();
     let listed: Vec<Value> = inputs

@@ -4,12 +4,12 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 
 pub(super) static OVERVIEW: Section =
     Section { name: "overview", title: "The loop", script: include_str!("overview.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let table = &source.summary["table"];
     if table.as_array().is_none_or(Vec::is_empty) {
         return Ok(Content::Absent("This pipeline has no loop, so there are no iterations to compare."));

@@ -11,14 +11,14 @@ use crate::error::Result;
 use crate::report::inspect::show::objects;
 use crate::report::page::limits::{BYTES, CELL, ROWS, ROWS_OF_ITERATION, cut, share};
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 use crate::report::page::texts::conversation;
 use crate::store::FileEntry;
 
 pub(super) static ROWS_SECTION: Section =
     Section { name: "rows", title: "Sample rows", script: include_str!("rows.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let mut groups = BTreeMap::<(String, u32), Vec<FileEntry>>::new();
     for file in source.run.entries() {
         groups.entry((file.step.clone(), file.iteration)).or_default().push(file);
@@ -45,7 +45,7 @@ fn read(source: &Source<'_>) -> Result<Content> {
 }
 
 /// The first rows of a step in an iteration, without its lists of numbers.
-fn first_rows(source: &Source<'_>, files: &[FileEntry], most: usize) -> Result<Vec<Map<String, Value>>> {
+fn first_rows(source: &PageSource<'_>, files: &[FileEntry], most: usize) -> Result<Vec<Map<String, Value>>> {
     let Some(file) = files.iter().find(|f| f.rows > 0) else { return Ok(Vec::new()) };
     let part = source.run.part(file);
     let schema = part.schema()?;
@@ -61,7 +61,7 @@ fn is_read(kind: &DataType) -> bool {
     !matches!(kind, DataType::List(item) if item.data_type().is_numeric())
 }
 
-fn first_errors(source: &Source<'_>, files: &[FileEntry], most: usize) -> Result<Vec<Map<String, Value>>> {
+fn first_errors(source: &PageSource<'_>, files: &[FileEntry], most: usize) -> Result<Vec<Map<String, Value>>> {
     let mut all = Vec::new();
     for file in files.iter().filter(|f| f.errors.is_some()) {
         if let Some(rows) = source.run.left_out(file)? {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::report::page::histogram::Histogram;
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 use crate::store::FileEntry;
 
 pub(super) static SCORES: Section =
@@ -82,7 +82,7 @@ fn length(rows: &RecordBatch, name: &str, row: usize) -> Option<f64> {
     lists.is_valid(row).then(|| f64::from(lists.value_length(row)))
 }
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let mut shown = Vec::new();
     for schema in ["scores", "pairs"] {
         for step in source.steps_with(schema) {
@@ -106,7 +106,7 @@ fn read(source: &Source<'_>) -> Result<Content> {
 }
 
 /// The histogram of each quantity in these files, with the number of rows that lack it.
-fn histograms(source: &Source<'_>, files: &[FileEntry], quantities: &[&Quantity]) -> Result<Vec<(Histogram, u64)>> {
+fn histograms(source: &PageSource<'_>, files: &[FileEntry], quantities: &[&Quantity]) -> Result<Vec<(Histogram, u64)>> {
     let columns: Vec<&str> = quantities.iter().flat_map(|q| q.columns.iter().copied()).collect();
     let mut all = vec![(Histogram::default(), 0); quantities.len()];
     for file in files {
@@ -144,7 +144,7 @@ fn distribution(step: &str, quantity: &Quantity, iterations: &mut [(u32, Histogr
 }
 
 /// Entropy of the scores by iteration, as the health gate measures it.
-fn entropies(source: &Source<'_>) -> Value {
+fn entropies(source: &PageSource<'_>) -> Value {
     let mut all = BTreeMap::new();
     for value in source.listed("health").iter().filter(|v| v["gate"] == "score_entropy") {
         all.insert(value["iteration"].as_u64(), json!([value["iteration"], value["value"]]));

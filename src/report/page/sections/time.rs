@@ -4,12 +4,12 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 
 pub(super) static TIME: Section =
     Section { name: "time", title: "Time and tokens", script: include_str!("time.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let engines = source.listed("engines");
     let timed = source.listed("steps").iter().any(|step| step["began_seconds"].is_number());
     if engines.is_empty() && !timed {

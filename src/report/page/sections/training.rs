@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::error::Result;
 use crate::report::page::limits::{POINTS, POINTS_OF_CURVE, drawn, share};
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 
 pub(super) static TRAINING: Section =
     Section { name: "training", title: "Training", script: include_str!("training.js"), read };
@@ -15,7 +15,7 @@ pub(super) static TRAINING: Section =
 /// Measures of a training that are not drawn by step.
 const NOT_DRAWN: [&str; 3] = ["step", "epoch", "num_tokens"];
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let entries = source.run.metrics();
     if entries.is_empty() {
         return Ok(Content::Absent("No training has finished in this run."));

@@ -20,14 +20,14 @@ use crate::report::inspect::trace::uses;
 use crate::report::owner;
 use crate::report::page::limits::{BYTES, PROMPTS, PROMPTS_OF_ITERATION, TEXT, cut, share};
 use crate::report::page::section::{Content, Section};
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 use crate::report::page::texts::conversation;
 use crate::store::FileEntry;
 
 pub(super) static READING: Section =
     Section { name: "reading", title: "Reading room", script: include_str!("reading.js"), read };
 
-fn read(source: &Source<'_>) -> Result<Content> {
+fn read(source: &PageSource<'_>) -> Result<Content> {
     let scored = source.steps_with("scores");
     let mut steps = if scored.is_empty() { source.steps_with("responses") } else { scored };
     // Steps that only look on come last.
@@ -60,7 +60,7 @@ fn read(source: &Source<'_>) -> Result<Content> {
 
 /// Collects everything about the sampled prompts of a step in an iteration.
 fn read_prompts(
-    source: &Source<'_>,
+    source: &PageSource<'_>,
     step: &str,
     iteration: u32,
     files: &[FileEntry],
@@ -113,7 +113,11 @@ fn push(prompt: &mut Value, list: &str, item: Value) {
 }
 
 /// The rows of a file about these prompts, read a thousand at a time.
-fn rows_about(source: &Source<'_>, file: &FileEntry, prompts: &BTreeSet<String>) -> Result<Vec<Map<String, Value>>> {
+fn rows_about(
+    source: &PageSource<'_>,
+    file: &FileEntry,
+    prompts: &BTreeSet<String>,
+) -> Result<Vec<Map<String, Value>>> {
     let part = source.run.part(file);
     let schema = part.schema()?;
     let mut all = Vec::new();
@@ -171,7 +175,7 @@ fn pair(step: &str, row: &Map<String, Value>) -> Value {
 }
 
 /// Adds why a prompt, or one of its answers, was left out.
-fn left_out(source: &Source<'_>, file: &FileEntry, prompts: &mut BTreeMap<String, Value>) -> Result<()> {
+fn left_out(source: &PageSource<'_>, file: &FileEntry, prompts: &mut BTreeMap<String, Value>) -> Result<()> {
     let Some(rows) = source.run.left_out(file)? else { return Ok(()) };
     for row in objects(&rows)? {
         let about = row.get("row").and_then(Value::as_str).unwrap_or_default();
@@ -205,7 +209,7 @@ fn rank(prompt: &mut Value) {
 }
 
 /// Adds the optimizer steps that used each pair, and the number of steps of the training.
-fn add_training_steps(source: &Source<'_>, prompts: &mut [Value]) -> Result<()> {
+fn add_training_steps(source: &PageSource<'_>, prompts: &mut [Value]) -> Result<()> {
     for entry in source.run.metrics() {
         let reads = |step: &str| {
             source.plan.step(&entry.step).is_some_and(|s| s.inputs.iter().any(|i| i.key == "from" && i.step == step))

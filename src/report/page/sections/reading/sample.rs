@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use crate::data::Columns;
 use crate::error::Result;
 use crate::report::page::limits::spread;
-use crate::report::page::source::Source;
+use crate::report::page::source::PageSource;
 use crate::store::FileEntry;
 
 /// Positions of files, with the ids of the prompts that are shown of each.
 pub(super) type SampledPrompts = Vec<(usize, BTreeSet<String>)>;
 
 /// Chooses at most `most` prompts. The choice depends on the places of rows only.
-pub(super) fn sample(source: &Source<'_>, files: &[FileEntry], most: usize) -> Result<SampledPrompts> {
+pub(super) fn sample(source: &PageSource<'_>, files: &[FileEntry], most: usize) -> Result<SampledPrompts> {
     let chosen: Vec<usize> = spread(most, files.len()).collect();
     let (mut sampled, mut open) = (SampledPrompts::new(), most);
     for (nth, &file) in chosen.iter().enumerate() {
