@@ -63,6 +63,11 @@ impl Error {
              threads (--workers, --threads, RAYON_NUM_THREADS)",
         )
     }
+    /// This build cannot do it: the feature `servers` was left out.
+    pub fn no_feature(what: impl fmt::Display) -> Self {
+        Self::user(format!("{what}, and this build of reflux lacks the feature `servers`"))
+            .help("build it with that feature, which is on by default: leave out --no-default-features")
+    }
     /// Adds what the user can do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {

@@ -124,6 +124,10 @@ pub mod operators;
 pub mod pipeline;
 pub mod report;
 pub mod runner;
+#[cfg(feature = "servers")]
+pub mod serve;
+#[cfg(not(feature = "servers"))]
+#[path = "serve/absent.rs"]
 pub mod serve;
 pub mod store;
 pub mod threads;

@@ -15,7 +15,7 @@ use crate::engine::{EngineConfig, open_tokens};
 use crate::error::{Error, Result};
 use crate::jinja::DateTime;
 use crate::model::device;
-use crate::serve::{ModelLoader, ServeOptions, serve};
+use crate::serve::{ModelLoader, ServeOptions, available, serve};
 
 const AFTER: &str = "Examples:
   reflux serve model.gguf                                         on http://127.0.0.1:8000/v1
@@ -46,6 +46,10 @@ pub struct Args {
     /// Maximum number of requests that are answered or wait; further ones get status 429. 64 more connections may be open
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
     max_queue: u32,
+    /// Maximum number of connections from one address; further ones get status 429. By default half of all for other
+    /// machines, and all for this one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_per_client: Option<u32>,
     /// Environment variable with the key that requests must carry
     #[arg(long, value_name = "VARIABLE")]
     key_env: Option<String>,
@@ -77,6 +81,8 @@ fn loader(device: Device, dtype: DType, config: EngineConfig) -> Arc<ModelLoader
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<()> {
+    // Before the model is loaded.
+    available()?;
     let key = args.key_env.as_deref().map(key).transpose()?;
     let path = &args.model.model;
     let device = device(&args.model.loading.device)?;
@@ -101,6 +107,7 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
         key,
         max_queue: args.max_queue as usize,
         loader,
+        max_per_client: args.max_per_client,
     };
     let name = options.name.clone();
     serve(engine, options, &stop, |address| terminal::print_line(&format!("serving {name} on http://{address}/v1")))

@@ -21,7 +21,9 @@ pub use batch::{Batch, Epoch, Rows};
 pub use columns::{Columns, List, Messages};
 pub use counted::{counted, plural, unread_key};
 pub use ids::{Id, RngKey, hash_hex, is_hash};
-pub(crate) use json::{JsonFault, MAX_VALUES, parse_json, parse_json_up_to};
+#[cfg(test)]
+pub(crate) use json::MAX_VALUES;
+pub(crate) use json::{JsonFault, parse_json, parse_json_up_to};
 pub use judgements::{Judgement, Judgements};
 pub use nearest::{did_you_mean, join_some, nearest, nearest_path};
 pub use prompts::{PROMPT_MESSAGES, Prompts, conversations, prompt_id, transcript};

@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,11 +20,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
+use super::api_error::ApiError;
+use super::clients::{ClientLimits, ClientPlace, ClientPlaces};
 use super::metrics::ConnectionCounts;
 use super::race::{First, first};
 
 /// Time until the next try after the system refused to accept a connection.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Time in which a connection that is refused must have sent its request.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// Connections that are told at once why they are refused. Others are closed.
+const REFUSALS: usize = 64;
 /// Maximum bytes of a request's head, and of what is buffered of a body or a reply.
 const MAX_BUFFERED: usize = 64 << 10;
 
@@ -31,6 +39,8 @@ const MAX_BUFFERED: usize = 64 << 10;
 pub(super) struct ConnectionLimits {
     /// Maximum number of open connections. Further clients wait until one is closed.
     pub connections: u32,
+    /// Maximum numbers of those of one client. Its further ones are refused.
+    pub of_client: ClientLimits,
     /// Time in which the head of a request must arrive, from the start of the connection or the reply before.
     pub head_time: Duration,
     /// Time in which the client must take some of a reply.
@@ -46,17 +56,28 @@ pub(super) async fn serve_connections(
     stopping: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections as usize));
+    let (clients, refusals) = (ClientPlaces::new(limits.of_client), Arc::new(Semaphore::new(REFUSALS)));
     // A change closes the connections that wait for a request, and others after their reply.
     let closing = watch::Sender::new(());
     while let First::Left(accepted) = first(listener.accept(), stopped(stopping.clone())).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(e) if is_of_client(&e) => continue,
             Err(e) => {
                 tracing::warn!("no connection can be accepted: {e}; `ulimit -n` shows how many files may be open");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+        };
+        let Some(client) = clients.take(peer.ip()) else {
+            counts.refused();
+            if let Ok(place) = refusals.clone().try_acquire_owned() {
+                let (limits, closing) = (ConnectionLimits { head_time: REFUSAL_TIME, ..limits }, closing.subscribe());
+                let connection =
+                    ClientConnection { limits, counts: counts.clone(), closing, client: None, _place: place };
+                drop(tokio::spawn(connection.serve(stream, Router::new().fallback(too_many))));
+            }
+            continue;
         };
         let place = match places.clone().try_acquire_owned() {
             Ok(place) => place,
@@ -70,8 +91,8 @@ pub(super) async fn serve_connections(
                 }
             }
         };
-        let connection =
-            ClientConnection { limits, counts: counts.clone(), closing: closing.subscribe(), _place: place };
+        let (counts, closing) = (counts.clone(), closing.subscribe());
+        let connection = ClientConnection { limits, counts, closing, client: Some(client), _place: place };
         // Not awaited: it ends with its place.
         drop(tokio::spawn(connection.serve(stream, router.clone())));
     }
@@ -79,6 +100,15 @@ pub(super) async fn serve_connections(
     closing.send_replace(());
     // Every place is free again when every connection has ended.
     let _ = places.acquire_many(limits.connections).await;
+}
+
+/// The reply to a client that has too many connections.
+async fn too_many() -> Response {
+    let message = "too many connections from this address; send more requests on each, or fewer at once";
+    let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).code("too_many_connections");
+    let mut response = error.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Ends when the server stops.
@@ -98,6 +128,8 @@ struct ClientConnection {
     limits: ConnectionLimits,
     counts: Arc<ConnectionCounts>,
     closing: watch::Receiver<()>,
+    /// One of its client's; `None` if it is refused.
+    client: Option<ClientPlace>,
     /// Free again when the connection has ended.
     _place: OwnedSemaphorePermit,
 }
@@ -105,7 +137,7 @@ struct ClientConnection {
 impl ClientConnection {
     /// Serves the connection until its end.
     async fn serve(mut self, stream: TcpStream, router: Router) {
-        let _open = self.counts.open();
+        let _open = self.client.as_ref().map(|_| self.counts.open());
         // Without it, the end of a reply may wait for the client's acknowledgement of its beginning.
         if let Err(e) = stream.set_nodelay(true) {
             tracing::debug!("a connection is not set to send at once: {e}");
@@ -196,6 +228,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(1 << 20);
     const SHORT: Duration = Duration::from_millis(200);
+    const ANY: ClientLimits = ClientLimits { remote: u32::MAX, local: u32::MAX };
 
     /// Runs a server with these limits beside the client.
     fn with_server(limits: ConnectionLimits, client: impl FnOnce(SocketAddr, &ConnectionCounts)) {
@@ -260,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_head_that_does_not_arrive_gives_its_place_to_others() {
-        let limits = ConnectionLimits { connections: 2, head_time: SHORT, stall_time: LONG };
+        let limits = ConnectionLimits { connections: 2, of_client: ANY, head_time: SHORT, stall_time: LONG };
         with_server(limits, |address, counts| {
             let mut slow = [connect(address, "GET / HTTP/1.1\r\nHo"), connect(address, "")];
             // It is served when one of the two is closed, which nothing else than their time does.
@@ -273,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_connection_without_a_request_makes_room_and_ends_with_the_server() {
-        let limits = ConnectionLimits { connections: 2, head_time: LONG, stall_time: LONG };
+        let limits = ConnectionLimits { connections: 2, of_client: ANY, head_time: LONG, stall_time: LONG };
         with_server(limits, |address, counts| {
             let mut kept = [kept_alive(address), kept_alive(address)];
             exchange(address);
@@ -287,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_silent_connection_is_closed_after_a_reply_too() {
-        let limits = ConnectionLimits { connections: 2, head_time: SHORT, stall_time: LONG };
+        let limits = ConnectionLimits { connections: 2, of_client: ANY, head_time: SHORT, stall_time: LONG };
         with_server(limits, |address, counts| {
             assert_eq!(rest(&mut kept_alive(address)), 0);
             until(|| counts.snapshot().without_head == 1);
@@ -296,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_gives_its_place_to_others() {
-        let limits = ConnectionLimits { connections: 1, head_time: LONG, stall_time: SHORT };
+        let limits = ConnectionLimits { connections: 1, of_client: ANY, head_time: LONG, stall_time: SHORT };
         with_server(limits, |address, counts| {
             let mut deaf = connect(address, "GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
             exchange(address);
@@ -306,8 +339,32 @@ mod tests {
     }
 
     #[test]
+    fn a_client_with_too_many_connections_is_told_and_others_are_served() {
+        let of_client = ClientLimits { remote: 1, local: 2 };
+        let limits = ConnectionLimits { connections: 8, of_client, head_time: LONG, stall_time: LONG };
+        with_server(limits, |address, counts| {
+            let mut kept = vec![kept_alive(address), kept_alive(address)];
+            let mut reply = String::new();
+            connect(address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").read_to_string(&mut reply).unwrap();
+            assert!(reply.starts_with("HTTP/1.1 429 ") && reply.contains("too_many_connections"), "{reply}");
+            assert!(reply.contains("retry-after: 1") && reply.contains("connection: close"), "{reply}");
+            // One that says nothing is closed, and takes no place meanwhile.
+            assert_eq!(rest(&mut connect(address, "")), 0);
+            assert_eq!((counts.snapshot().refused, counts.snapshot().open), (2, 2));
+            kept.pop();
+            until(|| counts.snapshot().open == 1);
+            until(|| {
+                let mut reply = String::new();
+                connect(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                    .read_to_string(&mut reply)
+                    .is_ok_and(|_| reply.ends_with("hello"))
+            });
+        });
+    }
+
+    #[test]
     fn a_head_without_end_is_refused() {
-        let limits = ConnectionLimits { connections: 1, head_time: LONG, stall_time: LONG };
+        let limits = ConnectionLimits { connections: 1, of_client: ANY, head_time: LONG, stall_time: LONG };
         with_server(limits, |address, _| {
             let mut long = connect(address, "GET / HTTP/1.1\r\n");
             let line = format!("X-Long: {}\r\n", "x".repeat(1000));

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::api_error::ApiError;
-use crate::data::{JsonFault, MAX_VALUES, nearest, parse_json};
+use crate::data::{JsonFault, nearest, parse_json};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -29,8 +29,8 @@ impl RequestFields {
                 let message = format!("the body has the key `{key}` twice in one object; keep one of the two");
                 Err(ApiError::field(key, message).code("duplicate_key"))
             }
-            Err(JsonFault::TooManyValues(_)) => {
-                let message = format!("the body has more than {MAX_VALUES} values; send fewer in one request");
+            Err(JsonFault::TooManyValues(most)) => {
+                let message = format!("the body has more than {most} values; send fewer in one request");
                 Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large"))
             }
             Err(JsonFault::Json(e)) => Err(bad(format!("the body is not JSON: {e}"))),

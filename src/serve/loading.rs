@@ -1,6 +1,6 @@
 //! The models that are served, and requests that change them: adapters by vLLM's interface, and new weights by SGLang's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::http::StatusCode;
@@ -8,13 +8,11 @@ use serde_json::{Value, json};
 
 use super::api_error::ApiError;
 use super::fields::{RequestFields, shown};
+use super::serve_options::ModelLoader;
 use super::state::{ReadBody, ServerState};
 use crate::engine::{Stats, TokenEngine, adapter_base};
 
 type Result<T> = std::result::Result<T, ApiError>;
-
-/// Loads the model in a file or folder of this machine.
-pub type ModelLoader = dyn Fn(&Path) -> crate::error::Result<Arc<dyn TokenEngine>> + Send + Sync;
 
 /// The models that are served.
 pub(super) struct ServedModels {

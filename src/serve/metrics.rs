@@ -14,6 +14,7 @@ pub(super) struct ConnectionCounts {
     waited: AtomicU64,
     without_head: AtomicU64,
     stalled: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The counts of connections at one moment.
@@ -25,6 +26,8 @@ pub(super) struct ConnectionSnapshot {
     pub without_head: u64,
     /// Connections that were closed because the client did not read.
     pub stalled: u64,
+    /// Connections that were refused because their client had too many.
+    pub refused: u64,
 }
 
 /// An open connection, until it is dropped.
@@ -51,12 +54,16 @@ impl ConnectionCounts {
     pub fn stalled(&self) {
         self.stalled.fetch_add(1, Relaxed);
     }
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
     pub fn snapshot(&self) -> ConnectionSnapshot {
         ConnectionSnapshot {
             open: self.open.load(Relaxed),
             waited: self.waited.load(Relaxed),
             without_head: self.without_head.load(Relaxed),
             stalled: self.stalled.load(Relaxed),
+            refused: self.refused.load(Relaxed),
         }
     }
 }
@@ -112,6 +119,7 @@ impl Metrics {
                 "Connections closed because no request came in time.",
                 connections.without_head,
             ),
+            ("connections_refused", "Connections refused because their client had too many.", connections.refused),
             ("connections_stalled", "Connections closed because the client did not read.", connections.stalled),
             ("answers", "Answers that were asked for.", stats.requests),
             ("prompt_tokens", "Tokens of prompts.", stats.prompt_tokens),

@@ -6,6 +6,7 @@
 
 mod api_error;
 mod chat;
+mod clients;
 mod completions;
 mod connections;
 mod fields;
@@ -16,10 +17,11 @@ mod logprobs;
 mod metrics;
 mod options;
 mod race;
+mod serve_options;
 mod server;
 mod state;
 mod stream;
 mod tokens;
 
-pub use loading::ModelLoader;
-pub use server::{ServeOptions, serve};
+pub use serve_options::{ModelLoader, ServeOptions};
+pub use server::{available, serve};

@@ -19,10 +19,12 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::api_error::ApiError;
+use super::clients::ClientLimits;
 use super::connections::{ConnectionLimits, serve_connections};
 use super::job::{Interface, ServeJob};
-use super::loading::{self, ModelLoader, ServedModels};
+use super::loading::{self, ServedModels};
 use super::race::{First, first};
+use super::serve_options::ServeOptions;
 use super::state::{ReadBody, ServerState};
 use super::{chat, completions, info, stream, tokens};
 use crate::cancel::CancelFlag;
@@ -57,22 +59,12 @@ const CLOSING_TIME: Duration = Duration::from_secs(3);
 /// Events of a stream that wait for a slow client.
 const WAITING_EVENTS: usize = 64;
 
-/// How to serve an engine.
-pub struct ServeOptions {
-    /// The name or address to listen on.
-    pub host: String,
-    /// The port; 0 takes any free one.
-    pub port: u16,
-    /// The model's name in requests and replies.
-    pub name: String,
-    /// Where the model comes from, for `/v1/models`.
-    pub root: String,
-    /// The key that requests must carry. Required if the address is not loopback.
-    pub key: Option<String>,
-    /// Maximum number of requests that are answered or wait. Further ones are refused.
-    pub max_queue: usize,
-    /// Loads models from this machine's disk, if requests may do that.
-    pub loader: Option<Arc<ModelLoader>>,
+/// Whether this build can serve models.
+///
+/// # Errors
+/// Never in a build with the feature `servers`.
+pub fn available() -> Result<()> {
+    Ok(())
 }
 
 /// Serves an engine until `stop` is set, and blocks the calling thread. Calls `ready` with the address once clients can
@@ -109,6 +101,7 @@ pub fn serve(
     }
     listener.set_nonblocking(true).doing(|| address.clone())?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let max_connections = u32::try_from(max_queue + SPARE_CONNECTIONS).unwrap_or(u32::MAX);
     let models = Arc::new(ServedModels::new(
         ServerState {
             engine,
@@ -119,7 +112,12 @@ pub fn serve(
             key: options.key.map(|key| blake3::hash(key.as_bytes())),
             queue: Arc::new(Semaphore::new(max_queue)),
             max_queue,
-            max_connections: u32::try_from(max_queue + SPARE_CONNECTIONS).unwrap_or(u32::MAX),
+            max_connections,
+            of_client: ClientLimits {
+                remote: options.max_per_client.unwrap_or(max_connections.div_ceil(2)),
+                // The bound of all connections is theirs.
+                local: options.max_per_client.unwrap_or(u32::MAX),
+            },
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             parsing: Arc::default(),
             started,
@@ -141,7 +139,12 @@ pub fn serve(
 /// Accepts connections until `stop` is set, then lets open replies end.
 async fn listen(listener: tokio::net::TcpListener, models: Arc<ServedModels>, stop: &CancelFlag) {
     let state = models.base();
-    let limits = ConnectionLimits { connections: state.max_connections, head_time: HEAD_TIME, stall_time: STALL_TIME };
+    let limits = ConnectionLimits {
+        connections: state.max_connections,
+        of_client: state.of_client,
+        head_time: HEAD_TIME,
+        stall_time: STALL_TIME,
+    };
     let (counts, stopping) = (state.metrics.connections.clone(), state.stopping.subscribe());
     let server = serve_connections(listener, router(models), limits, counts, stopping);
     let watch = async {

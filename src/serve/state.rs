@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::clients::ClientLimits;
 use super::metrics::Metrics;
 use crate::engine::{ModelSize, TokenEngine};
 
@@ -25,6 +26,8 @@ pub(super) struct ServerState {
     pub max_queue: usize,
     /// Maximum number of open connections.
     pub max_connections: u32,
+    /// Maximum numbers of those of one client.
+    pub of_client: ClientLimits,
     /// A permit for each KiB of bodies that may be in memory.
     pub bodies: Arc<Semaphore>,
     /// Locked while a body is parsed: parsed JSON is many times larger than its text.

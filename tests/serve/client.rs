@@ -111,7 +111,16 @@ pub struct Server {
 
 pub fn options() -> ServeOptions {
     let (host, name) = ("127.0.0.1".into(), "m0".into());
-    ServeOptions { host, port: 0, name, root: MODEL.into(), key: None, max_queue: 64, loader: None }
+    ServeOptions {
+        host,
+        port: 0,
+        name,
+        root: MODEL.into(),
+        key: None,
+        max_queue: 64,
+        max_per_client: None,
+        loader: None,
+    }
 }
 
 impl Server {

@@ -16,6 +16,10 @@ mod special;
 mod spelling;
 mod structured;
 mod tokens;
+#[cfg(feature = "servers")]
+pub mod transport;
+#[cfg(not(feature = "servers"))]
+#[path = "transport/absent.rs"]
 pub mod transport;
 mod usage;
 mod weights;

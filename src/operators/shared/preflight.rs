@@ -26,6 +26,7 @@ pub struct Preflight {
 /// Checks the local models of a plan. Models on the hub are not fetched.
 pub fn preflight(plan: &Plan<dyn Operator>) -> Preflight {
     let mut checks = ModelChecks { plan, outlines: BTreeMap::new(), found: Preflight::default() };
+    checks.servers();
     checks.server_programs();
     for step in &plan.steps {
         checks.at(step);
@@ -42,6 +43,16 @@ struct ModelChecks<'a> {
 }
 
 impl<'a> ModelChecks<'a> {
+    /// Refuses models on servers in a build that cannot reach them.
+    fn servers(&mut self) {
+        let on_server = |m: &&ModelSource| matches!(m.kind, ModelKind::Server(_)) || m.program.is_some();
+        if !cfg!(feature = "servers")
+            && let Some(model) = self.plan.models.iter().find(on_server)
+        {
+            self.found.problems.push(Error::no_feature(format!("model `{}` is on a server", model.name)));
+        }
+    }
+
     /// Looks for the programs of the servers that the run will start.
     fn server_programs(&mut self) {
         let mut looked_at = BTreeSet::new();
