@@ -117,6 +117,10 @@ pub(crate) fn remove_named(run: &Path, path: &str) -> Result<()> {
     if above.ancestors().take_while(|at| *at != run).any(is_link) {
         return Ok(());
     }
+    // A directory in place of a file is not ours, and stays.
+    if fs::symlink_metadata(&file).is_ok_and(|there| there.is_dir()) {
+        return Ok(());
+    }
     remove_file(&file)?;
     remove_empty(above, run);
     Ok(())
