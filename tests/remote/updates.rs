@@ -133,7 +133,7 @@ fn a_server_that_dies_too_often_stops_the_run() {
         place.dir().join("data/answers/iteration=1")
     );
     let keys = "update = \"reload\"\nrestarts = 1";
-    let out = place.run(&server(&dies, keys), &["--set", "step.answers.samples=60"]);
+    let out = place.run(&server(&dies, keys), &["--set", "step.requests.rows=100", "--set", "step.answers.samples=40"]);
     assert_eq!(out.code, Some(2), "{}", out.text);
     assert!(out.text.contains("it is started again (1 of at most 1 times)"), "{}", out.text);
     assert!(
