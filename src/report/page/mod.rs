@@ -4,8 +4,8 @@
 //! where it shows a sample. The page's script draws any snapshot that it is given. `reflux report` embeds one in
 //! the file; a newer snapshot of the same run can be drawn by the same script.
 //!
-//! A part of the page is a [`Section`]: a file in `sections/` that reads its figures, a script beside it that draws
-//! them, and its line in [`sections::ALL`].
+//! A part of the page is a `Section`: a file in `sections/` that reads its figures, a script beside it that draws
+//! them, and its line in `sections::ALL`.
 
 mod histogram;
 mod html;
